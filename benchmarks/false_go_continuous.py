@@ -43,6 +43,7 @@ from stitchrl.evaluation.judge import Judge
 from stitchrl.evaluation.registry import DEFAULT, DEFAULT_OF_DECISIONS, chosen_estimators
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
+import dose_worlds as doses
 import linear_worlds as lw
 
 TITLES = {
@@ -126,25 +127,19 @@ class Decisions(World):
     def log(self, episodes: int, seed: int) -> Dataset:
         """Decisions of the behaviour; nothing follows them."""
         log = lw.log(episodes, 1, seed)
-        away = log.action - log.observation @ lw.BETTER.T
-        over = np.ones(log.num_transitions, bool)
-        return dataclasses.replace(log, reward=-(away**2).sum(1).astype(np.float32), terminated=over, truncated=~over)
+        return doses.alone(log, -doses.distance(log))
 
 
 class Doses(Decisions):
     """Doses that work, a reward of 1, with a probability of exp(-|a - A s|^2 / 2), or do not, 0."""
 
     def value(self, gain: np.ndarray, std: np.ndarray) -> float:
-        """Exact: a - A s is normal about 0 with a covariance C, and E exp(-|x|^2 / 2) = det(I + C)^(-1/2)."""
-        away = gain - lw.BETTER
-        spread = np.eye(len(std)) + lw.WORLD.initial**2 * away @ away.T + np.diag(std**2)
-        return float(np.linalg.det(spread) ** -0.5)
+        """Exact."""
+        return doses.value(gain, std)
 
     def log(self, episodes: int, seed: int) -> Dataset:
         """Doses of the behaviour."""
-        log = super().log(episodes, seed)
-        works = np.random.default_rng([seed, 1]).random(episodes) < np.exp(0.5 * log.reward.astype(np.float64))
-        return dataclasses.replace(log, reward=works.astype(np.float32))
+        return doses.log(episodes, seed)
 
 
 NAMES = [f"{wanted:+.3f}, {family}" for family, gains in GAINS.items() for wanted in gains]

@@ -118,6 +118,7 @@ def test_what_a_verdict_could_confirm() -> None:
     assert can_confirm("fqe", weighed, **continuous)
     assert not can_confirm("wdr", weighed, **continuous)
     assert not can_confirm("fqe", weighed, **continuous | {"decisions": True})
+    assert can_confirm("reward-dr", weighed, **continuous | {"decisions": True})
 
 
 def planted(kind: type, **attributes: Any) -> Any:

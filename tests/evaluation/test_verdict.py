@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from stitchrl.auditing.history import HistoryCheck, HistoryGain
-from stitchrl.evaluation.confirmation import COUNTED_WHERE, Confirmation
+from stitchrl.evaluation.confirmation import COUNTED_WHERE, COUNTED_WHERE_OF_DECISIONS, Confirmation
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.health import Check
 from stitchrl.evaluation.primary import choose_primary
@@ -15,7 +15,7 @@ from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.sensitivity import Sensitivity
 from stitchrl.evaluation.verdict import decide
 
-RANKS = {"fqe": 0, "wdr": 1}
+RANKS = {"fqe": 0, "wdr": 1, "reward-dr": -2, "snips": -1}
 CALIBRATED = Check("calibration", 0.01, 0.02, True, "The ratios are calibrated.")
 LOGGED = Confirmation(False, CALIBRATED)
 SEEN = HistoryGain("action", 0.0, -0.001, 0.001, 20_000, (), True)
@@ -172,7 +172,8 @@ def test_a_fitted_behaviour_gives_no_go_before_its_coverage_is_published() -> No
 def test_over_continuous_actions_go_is_for_what_was_counted(name: str, decisions: bool, says: str | None) -> None:
     confirmation = dataclasses.replace(LOGGED, continuous=True, decisions=decisions)
     verdict = decide({name: gain(0.01, 0.03, name=name)}, audit_verdict="usable", confirmation=confirmation)
-    assert (COUNTED_WHERE in verdict.caveats) is (says is None)
+    where = COUNTED_WHERE_OF_DECISIONS if decisions else COUNTED_WHERE
+    assert (where in verdict.caveats) is (says is None)
     if says is None:
         assert verdict.decision == "GO"
         return

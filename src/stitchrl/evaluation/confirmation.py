@@ -18,7 +18,15 @@ from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.sensitivity import LARGEST, LARGEST_EVERY, Sensitivity
 from stitchrl.evaluation.settings import MINIMUM_ODDS_RATIO
 
-__all__ = ["COUNTED_WHERE", "NO_MEMORY", "RECORDED", "Confirmation", "can_confirm", "uncounted"]
+__all__ = [
+    "COUNTED_WHERE",
+    "COUNTED_WHERE_OF_DECISIONS",
+    "NO_MEMORY",
+    "RECORDED",
+    "Confirmation",
+    "can_confirm",
+    "uncounted",
+]
 
 FITTED_COVERED = False
 """Whether a fitted behaviour may give GO. It may not: where a weak cause acted in every decision of long episodes, a policy
@@ -33,10 +41,14 @@ COUNTED, COUNTED_OF_DECISIONS = "fqe", "reward-dr"
 """The estimators over continuous actions whose verdicts were counted against the truth; the second on single decisions."""
 COUNTED_WHERE = (
     "How often GO is wrong over continuous actions was counted in one simulated system "
-    "(benchmarks/results/false_go_continuous.md). Far from the behaviour the fitted values may err by more than the interval "
-    "says."
+    "(benchmarks/results/false_go_continuous.md). Far from the behaviour an estimate may err by more than its interval says."
 )
 """What a GO over continuous actions does not cover."""
+COUNTED_WHERE_OF_DECISIONS = (
+    "How often GO is wrong on single decisions with continuous actions was counted in two simulated worlds "
+    "(benchmarks/results/false_go_continuous.md)."
+)
+"""What a GO on a dose or a price does not cover."""
 RECORDED = "Propensities that the acting policy itself recorded leave no room for a hidden cause."
 """Why a hidden cause matters less where propensities are logged."""
 NO_MEMORY = "It is assumed to have no memory: it is drawn anew in every decision, so one that lasts can do more harm."
@@ -103,6 +115,13 @@ class Confirmation:
     covered: bool = FITTED_COVERED
     continuous: bool = False
     decisions: bool = False
+
+    @property
+    def counted_where(self) -> tuple[str, ...]:
+        """What a GO does not cover, over continuous actions."""
+        if not self.continuous:
+            return ()
+        return (COUNTED_WHERE_OF_DECISIONS if self.decisions else COUNTED_WHERE,)
 
     def parts(self, name: str, gains: Mapping[str, Estimate], margin: float) -> list[tuple[bool, str]]:
         """What must hold of the primary gain `name`, each with a sentence that says whether it does, and why."""

@@ -194,7 +194,7 @@ def evaluate_all(
     check_costs(limits, log, fit_on)
     whole, log = log, first_steps(log, horizon)
     fit_on = None if fit_on is None else first_steps(fit_on, horizon)
-    chosen = chosen or chosen_estimators(default_estimators(log, horizon))
+    chosen = chosen or chosen_estimators(default_estimators(log, horizon, policies))
     if log.behavior_log_prob is None or not all(getattr(one, "row_by_row", False) for one in chosen):
         check_size(log, log.num_transitions, None if fit_on is None else fit_on.num_transitions, len(policies))
     if confirm and (binned := binning_of(whole)) is not None:

@@ -20,6 +20,8 @@ from stitchrl.evaluation.estimators.marginalised import MARGINALISED
 from stitchrl.evaluation.estimators.model_based import MODEL_BASED
 from stitchrl.evaluation.estimators.regression_importance_sampling import RegressionImportanceSampling
 from stitchrl.evaluation.estimators.weights_then_value import WeightsThenValue
+from stitchrl.evaluation.policy_actions import has_density
+from stitchrl.evaluation.probabilities import PolicyLike
 
 __all__ = [
     "DEFAULT",
@@ -54,23 +56,27 @@ DEFAULT_OF_DECISIONS = ("reward-dr", "snips", "dros")
 """The estimators of an evaluation that names none, where every episode is a single decision."""
 CONTINUOUS_DEFAULT = ("wis", "wdr", "fqe", "lstdq")
 """The estimators of an evaluation that names none, over continuous actions with logged propensities."""
-CONTINUOUS_DEFAULT_OF_DECISIONS = (*DEFAULT_OF_DECISIONS, "lstdq")
-"""The estimators of an evaluation that names none, where every episode is a single decision with continuous actions and logged
-propensities; lstdq is for policies without a density."""
 UNKNOWN_DENSITY_DEFAULT = ("lstdq",)
 """The estimators over continuous actions without logged propensities: ratios to a fitted density in many dimensions say
 little, so those that use them must be asked for by name."""
 
 
-def default_estimators(log: Dataset, horizon: int | None = None) -> tuple[str, ...]:
+def default_estimators(
+    log: Dataset, horizon: int | None = None, policies: Sequence[PolicyLike] = ()
+) -> tuple[str, ...]:
     """The estimators of an evaluation that names none.
 
-    On single decisions without logged propensities FQE is added: it alone does not weight by the fitted behaviour.
+    On single decisions without logged propensities FQE is added: it alone does not weight by the fitted behaviour. On single
+    decisions with continuous actions the networks of lstdq are fitted only where one of the policies has no density, so that
+    nothing else can judge it.
     """
     known, alone = log.behavior_log_prob is not None, of_decisions(log, horizon)
     if log.num_actions is None:
-        usual = CONTINUOUS_DEFAULT_OF_DECISIONS if alone else CONTINUOUS_DEFAULT
-        return usual if known else UNKNOWN_DENSITY_DEFAULT
+        if not known:
+            return UNKNOWN_DENSITY_DEFAULT
+        if not alone:
+            return CONTINUOUS_DEFAULT
+        return DEFAULT_OF_DECISIONS if all(map(has_density, policies)) else (*DEFAULT_OF_DECISIONS, "lstdq")
     if not alone:
         return DEFAULT
     return DEFAULT_OF_DECISIONS if known else (*DEFAULT_OF_DECISIONS, "fqe")

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stitchrl.evaluation.confirmation import COUNTED_WHERE, NO_MEMORY, RECORDED, Confirmation
+from stitchrl.evaluation.confirmation import NO_MEMORY, RECORDED, Confirmation
 from stitchrl.evaluation.power import Power
 from stitchrl.evaluation.primary import choose_primary
 from stitchrl.evaluation.registry import primary_names
@@ -189,8 +189,8 @@ def decide(
             "CANNOT TELL",
             f"the log does not prove the policy better than {baseline}: {_reasons(failed)}.",
         )
-    counted = confirmation is not None and confirmation.continuous and decision == "GO"
-    caveats = (*_caveats(confirmation, horizon), *([COUNTED_WHERE] if counted else []), *notes)
+    counted = confirmation.counted_where if confirmation is not None and decision == "GO" else ()
+    caveats = (*_caveats(confirmation, horizon), *counted, *notes)
     return Verdict(decision, headline, lines, caveats, name, margin, confidence)
 
 

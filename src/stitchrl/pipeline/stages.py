@@ -19,7 +19,7 @@ from stitchrl.errors import DataError
 from stitchrl.evaluation.action_shift import ActionShift
 from stitchrl.evaluation.agreement import Agreement
 from stitchrl.evaluation.confirmation import can_confirm
-from stitchrl.evaluation.decisions import of_decisions, unit_noun
+from stitchrl.evaluation.decisions import judged_as_decisions, of_decisions, unit_noun
 from stitchrl.evaluation.estimator import Estimator
 from stitchrl.evaluation.evaluate import evaluate_all, evaluate_fits
 from stitchrl.evaluation.evaluation import Evaluation
@@ -118,7 +118,7 @@ def select_stage(job: Workspace) -> None:
         predicted = best.get("predicted_lower", gain["lower"])
         lower = f"a predicted lower end of {predicted:+.4f} on test{_of(job)}"
         text = f"validation gain{_over(job)} {gain['value']:+.4f}, with {lower}"
-        if job.log.num_actions is None:
+        if job.log.num_actions is None and not judged_as_decisions(job.log, job.settings.horizon):
             text += ", not counting the error of the model"
     job.say("select", f"{candidate['title']}: {text}")
 
@@ -143,7 +143,8 @@ def _rank(job: Workspace) -> dict[str, Any]:
             settings=job.fit_settings,
             display=display,
         )
-        found = evaluated(fits, chosen_estimators(default_estimators(fits.log, fits.estimand.horizon)), confirm=False)
+        usual = default_estimators(fits.log, fits.estimand.horizon, job.compared)
+        found = evaluated(fits, chosen_estimators(usual), confirm=False)
         evaluations = found[: len(candidates)]
         eligible = [not candidate.algorithm.caution for candidate in candidates]
         order = _in_order(job, evaluations, eligible)

@@ -341,7 +341,7 @@ class Workspace:
         if self.settings.estimators is not None:
             return self.settings.estimators
         horizon = self.settings.horizon
-        return default_estimators(first_steps(self.log, horizon), horizon)
+        return default_estimators(first_steps(self.log, horizon), horizon, self.compared)
 
     @property
     def fit_settings(self) -> FitSettings:
