@@ -11,7 +11,10 @@ represent, or "doses" that work with a probability of exp(-d / 2), which it cann
 Of a log .6 of the episodes fit the models and .4 make the verdict, as in the main job; the models of one fit serve several
 fresh test parts, whose verdicts are not independent. Verdicts are the product's, but that it also asks `lstdq`, which can only
 forbid a GO. Until decisions 0057 and 0058 it gave no GO over continuous actions: verdicts of then are counted without that rule.
-Each log is kept in `--state`, and the same command goes on where it stopped.
+Each log is kept in `--state`, and the same command goes on where it stopped. Single decisions have a page of their own, and their
+logs are too many to keep:
+
+    python benchmarks/false_go_continuous.py --rewards decisions doses --state FILE --out benchmarks/results/false_go_doses.md
 """
 
 from __future__ import annotations
@@ -367,6 +370,35 @@ def _about(world: World) -> tuple[float, list[Any], dict[str, float]]:
     return spread, policies, {name: gain for name, (_, _, gain) in chosen.items()}
 
 
+def _of_decisions() -> list[str]:
+    """What the page of single decisions says before its counts."""
+    return [
+        "Single decisions with continuous actions and logged densities, whose verdicts rest on `reward-dr` "
+        "([0058](../../docs/decisions/0058-doses-by-their-densities.md)). In the first world the model of the reward can "
+        "represent the rewards, in the second it cannot.",
+        "",
+        f"{TESTS_OF_DECISIONS} test parts share the model of a fit, and three candidates at a gain of 0 share a log: the bounds "
+        "below take them for independent, and are too small.",
+    ]
+
+
+def _of_episodes() -> list[str]:
+    """The same of the page of episodes."""
+    return [
+        "The rule by which GO was permitted over continuous actions "
+        "([0057](../../docs/decisions/0057-go-over-continuous-actions.md)): 160 *healthy* verdicts at a gain of 0, of at least "
+        "30 fits, hold GO at no more than 2.5% within binomial noise, and no healthy interval of [continuous.md](continuous.md) "
+        "lies above the truth more often than its level allows. It was first written when 21 verdicts at a gain of 0 were known, "
+        "and then counted all of them. It was changed when 66 were known, of which 1 was healthy: the others cannot be GO, so "
+        "that the rule could hardly have failed. After that the share of one episode came to be one of the whole variance "
+        "([0052](../../docs/decisions/0052-influence-in-the-whole-variance.md)), by which more verdicts are healthy, and all "
+        "records of this page were made.",
+        "",
+        f"{', '.join(map(str, FULL[:-2]))} or {FULL[-2]} test parts share the models of a fit, and three candidates at a gain "
+        "of 0 share a log: the bounds below take them for independent, and are too small.",
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rewards", nargs="+", choices=list(WORLDS), default=list(WORLDS))
@@ -392,28 +424,20 @@ def main() -> None:
                     state.add(rewards=rewards, episodes=episodes, fit=number, **found)
             own = records_of(state, rewards, episodes)
             print(rewards, episodes, number, f"{time.monotonic() - began:.0f} s", summary(own, names), flush=True)
+    alone = all(isinstance(WORLDS[name], Decisions) for name in args.rewards)
+    told = [one for one in state.records if one.get("rewards", "quadratic") in args.rewards]
     lines = [
-        "# False GO, and GO when it is due, over continuous actions\n",
+        f"# False GO, and GO when it is due, {'on doses' if alone else 'over continuous actions'}\n",
         describe(f"python benchmarks/false_go_continuous.py {' '.join(sys.argv[1:])}".strip()),
         "",
         "Gains are in standard deviations of an episode's discounted return. *Wanted*: at a gain of 0, GO in at most 2.5% of "
         "logs.",
         "",
-        "The rule by which GO was permitted over continuous actions "
-        "([0057](../../docs/decisions/0057-go-over-continuous-actions.md)): 160 *healthy* verdicts at a gain of 0, of at least "
-        "30 fits, hold GO at no more than 2.5% within binomial noise, and no healthy interval of [continuous.md](continuous.md) "
-        "lies above the truth more often than its level allows. It was first written when 21 verdicts at a gain of 0 were known, "
-        "and then counted all of them. It was changed when 66 were known, of which 1 was healthy: the others cannot be GO, so "
-        "that the rule could hardly have failed. After that the share of one episode came to be one of the whole variance "
-        "([0052](../../docs/decisions/0052-influence-in-the-whole-variance.md)), by which more verdicts are healthy, and all "
-        "records of this page were made.",
+        *(_of_decisions() if alone else _of_episodes()),
         "",
-        f"{', '.join(map(str, FULL[:-2]))} or {FULL[-2]} test parts share the models of a fit, and three candidates at a gain "
-        "of 0 share a log: the bounds below take them for independent, and are too small.",
+        what_refuses(told),
         "",
-        what_refuses(state.records),
-        "",
-        compared(state.records, State(BEFORE).records),
+        "" if alone else compared(told, State(BEFORE).records),
     ]
     for rewards, episodes in itertools.product(args.rewards, args.episodes):
         own, (spread, _, names) = records_of(state, rewards, episodes), about[rewards]

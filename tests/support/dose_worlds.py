@@ -13,7 +13,7 @@ BETTER, BEHAVIOR, STD = lw.BETTER, lw.BEHAVIOR, lw.STD
 
 
 def value(gain: np.ndarray, std: np.ndarray) -> float:
-    """Exact chance that a dose works, E exp(-|x|^2 / 2) = det(I + C)^(-1/2) with x = a - A s, normal about 0 with covariance C."""
+    """Exact chance that a dose works, det(I + C)^(-1/2): a - A s is normal about 0 with covariance C."""
     away = gain - BETTER
     spread = np.eye(len(std)) + lw.WORLD.initial**2 * away @ away.T + np.diag(std**2)
     return float(np.linalg.det(spread) ** -0.5)

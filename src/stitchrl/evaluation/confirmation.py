@@ -46,7 +46,7 @@ COUNTED_WHERE = (
 """What a GO over continuous actions does not cover."""
 COUNTED_WHERE_OF_DECISIONS = (
     "How often GO is wrong on single decisions with continuous actions was counted in two simulated worlds "
-    "(benchmarks/results/false_go_continuous.md)."
+    "(benchmarks/results/false_go_doses.md)."
 )
 """What a GO on a dose or a price does not cover."""
 RECORDED = "Propensities that the acting policy itself recorded leave no room for a hidden cause."
@@ -65,10 +65,10 @@ def uncounted(name: str, *, continuous: bool, decisions: bool) -> str:
     """
     counted = COUNTED_OF_DECISIONS if decisions else COUNTED
     if continuous and name != counted:
-        where = "single decisions with continuous actions" if decisions else "continuous actions"
+        where, page = ("single decisions with ", "doses") if decisions else ("", "continuous")
         return (
-            f"Over {where} verdicts of {counted} alone have been counted against the truth "
-            f"(benchmarks/results/false_go_continuous.md), and this gain is of {name}, so it gives no GO."
+            f"Over {where}continuous actions verdicts of {counted} alone have been counted against the truth "
+            f"(benchmarks/results/false_go_{page}.md), and this gain is of {name}, so it gives no GO."
         )
     return ""
 

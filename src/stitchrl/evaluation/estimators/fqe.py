@@ -41,8 +41,7 @@ class FittedQEvaluation:
     primary_rank: int | None = 0
 
     def refusal(self, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
-        """It refuses images, which no Q is fitted to, policies without a density, and single decisions between discrete
-        actions with propensities."""
+        """It refuses images, which no Q is fitted to, policies without a density, and single decisions with propensities."""
         if weights_suffice(log, estimand.horizon):
             return (
                 f"{self.name} models what follows an action, and nothing follows a single decision: where propensities are "
