@@ -70,8 +70,8 @@ GAINS = {NEAR: (-0.025, 0.0, 0.05), FAR: (0.0, 0.1), QUIET: (0.0,)}
 of survival in the hospital."""
 TESTS, TESTS_OF_DECISIONS = 14, 40
 """Test parts that the models of one fit serve; those of single decisions are small."""
-FULL = (5, 10, TESTS, TESTS_OF_DECISIONS)
-"""How many test parts a whole fit has: the first nine have five, the next two ten."""
+FULL = (5, 10, TESTS)
+"""How many test parts a whole fit of episodes has: the first nine have five, the next two ten."""
 RESAMPLES = 1_000
 """Of the weighted estimates, which only confirm."""
 AUDITED = 2
@@ -394,7 +394,7 @@ def _of_episodes() -> list[str]:
         "([0052](../../docs/decisions/0052-influence-in-the-whole-variance.md)), by which more verdicts are healthy, and all "
         "records of this page were made.",
         "",
-        f"{', '.join(map(str, FULL[:-2]))} or {FULL[-2]} test parts share the models of a fit, and three candidates at a gain "
+        f"{', '.join(map(str, FULL[:-1]))} or {FULL[-1]} test parts share the models of a fit, and three candidates at a gain "
         "of 0 share a log: the bounds below take them for independent, and are too small.",
     ]
 
@@ -416,7 +416,7 @@ def main() -> None:
     for number in [] if args.table else range(args.first, args.fits):
         for rewards, episodes in itertools.product(args.rewards, args.episodes):
             known = {one["test"] for one in records_of(state, rewards, episodes, fit=number)}
-            if len(known) in FULL:
+            if len(known) in ((TESTS_OF_DECISIONS,) if isinstance(WORLDS[rewards], Decisions) else FULL):
                 continue
             began, (_, policies, names) = time.monotonic(), about[rewards]
             for found in judged(WORLDS[rewards], policies, episodes, number, WORLDS[rewards].tests):

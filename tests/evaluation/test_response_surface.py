@@ -85,3 +85,16 @@ def test_columns_that_do_not_vary_and_more_columns_than_rows() -> None:
     seen[:, 3] = 7.0
     model = fit_surface(log_of(seen, np.full_like(action, 2.0), seen[:, 0]))
     assert np.isfinite(model.of_actions(seen, action)).all()
+
+
+def test_a_large_log_is_fitted_on_a_sample_and_every_decision_has_a_residual(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, action = drawn(2000, 2, 1, 8)
+    reward = seen[:, 0] - action[:, 0] ** 2 + 0.1 * np.random.default_rng(8).normal(size=2000)
+    log = log_of(seen, action, reward)
+    whole = fit_surface(log)
+    monkeypatch.setattr(response_surface, "NUMBERS_OF_FIT", 5000)
+    sampled = fit_surface(log)
+    assert sampled.residual.shape == (2000,)
+    assert sampled.residual.std() == pytest.approx(0.1, rel=0.1)
+    assert not np.array_equal(sampled.of_actions(seen, action), whole.of_actions(seen, action))
+    assert sampled.of_actions(seen, action) == pytest.approx(whole.of_actions(seen, action), abs=0.3)

@@ -225,7 +225,8 @@ def balance_of_actions(
         gamma: discount.
         units: which episodes are independent.
     """
-    table = _plain(log.observation_table)
+    images = log.observation_table.ndim != 2  # of which regions are not made
+    table = np.zeros((len(log.observation_table), 0)) if images else _plain(log.observation_table)
     rows = log.observation_index
     sample = np.arange(len(rows))
     if len(rows) > SAMPLE_ROWS:

@@ -107,7 +107,11 @@ class Case:
         with np.errstate(over="ignore"):
             ratio = np.minimum(np.exp(log_ratio), 1e300)
         regions = self.fits.fits.regions
-        found = check_calibration(calibration_test(regions, ratio, self.units), fitted=self.behavior.fitted)
+        found = check_calibration(
+            calibration_test(regions, ratio, self.units),
+            fitted=self.behavior.fitted,
+            densities=self.log.num_actions is None,
+        )
         if found.passed:
             return found
         if not self.behavior.fitted:

@@ -26,6 +26,7 @@ from stitchrl.evaluation.judge import Judge, Rule
 from stitchrl.evaluation.log_of_policy import as_judged, notes_on_policies
 from stitchrl.evaluation.logged_policy import note_on_ends
 from stitchrl.evaluation.looks import look_at, notes_on
+from stitchrl.evaluation.policy_actions import has_density
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.evaluation.registry import chosen_estimators, default_estimators
 from stitchrl.evaluation.requirements import check_requirements, check_size
@@ -194,7 +195,7 @@ def evaluate_all(
     check_costs(limits, log, fit_on)
     whole, log = log, first_steps(log, horizon)
     fit_on = None if fit_on is None else first_steps(fit_on, horizon)
-    chosen = chosen or chosen_estimators(default_estimators(log, horizon, policies))
+    chosen = chosen or chosen_estimators(default_estimators(log, horizon, densities=all(map(has_density, policies))))
     if log.behavior_log_prob is None or not all(getattr(one, "row_by_row", False) for one in chosen):
         check_size(log, log.num_transitions, None if fit_on is None else fit_on.num_transitions, len(policies))
     if confirm and (binned := binning_of(whole)) is not None:

@@ -153,9 +153,7 @@ def refusal_of_unknown_actions(name: str, log: Dataset, policies: Sequence[Any])
     unknown = [policy for policy in policies if not knows_every_action(policy, log)]
     if not unknown:
         return None
-    remain = (
-        "ips and snips" if log.num_actions is not None and log.episode_lengths.max() == 1 else "is, pdis, wis and pdwis"
-    )
+    remain = "ips and snips" if log.episode_lengths.max() == 1 else "is, pdis, wis and pdwis"
     assert isinstance(unknown[0], LoggedPolicy)
     return unknown[0].refusal(name, log, remain)
 

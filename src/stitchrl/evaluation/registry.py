@@ -20,8 +20,6 @@ from stitchrl.evaluation.estimators.marginalised import MARGINALISED
 from stitchrl.evaluation.estimators.model_based import MODEL_BASED
 from stitchrl.evaluation.estimators.regression_importance_sampling import RegressionImportanceSampling
 from stitchrl.evaluation.estimators.weights_then_value import WeightsThenValue
-from stitchrl.evaluation.policy_actions import has_density
-from stitchrl.evaluation.probabilities import PolicyLike
 
 __all__ = [
     "DEFAULT",
@@ -61,14 +59,16 @@ UNKNOWN_DENSITY_DEFAULT = ("lstdq",)
 little, so those that use them must be asked for by name."""
 
 
-def default_estimators(
-    log: Dataset, horizon: int | None = None, policies: Sequence[PolicyLike] = ()
-) -> tuple[str, ...]:
+def default_estimators(log: Dataset, horizon: int | None = None, *, densities: bool = True) -> tuple[str, ...]:
     """The estimators of an evaluation that names none.
 
     On single decisions without logged propensities FQE is added: it alone does not weight by the fitted behaviour. On single
-    decisions with continuous actions the networks of lstdq are fitted only where one of the policies has no density, so that
-    nothing else can judge it.
+    decisions with continuous actions lstdq, which fits networks, is added only where nothing else can judge a policy.
+
+    Args:
+        log: the log.
+        horizon: how many first steps are counted.
+        densities: whether every policy to be judged has a density.
     """
     known, alone = log.behavior_log_prob is not None, of_decisions(log, horizon)
     if log.num_actions is None:
@@ -76,7 +76,7 @@ def default_estimators(
             return UNKNOWN_DENSITY_DEFAULT
         if not alone:
             return CONTINUOUS_DEFAULT
-        return DEFAULT_OF_DECISIONS if all(map(has_density, policies)) else (*DEFAULT_OF_DECISIONS, "lstdq")
+        return DEFAULT_OF_DECISIONS if densities else (*DEFAULT_OF_DECISIONS, "lstdq")
     if not alone:
         return DEFAULT
     return DEFAULT_OF_DECISIONS if known else (*DEFAULT_OF_DECISIONS, "fqe")

@@ -31,8 +31,10 @@ SETS = 4
 """How many sets of products are tried."""
 MOST_TERMS = 1_000
 """Sets of more products than this are not tried."""
+NUMBERS_OF_FIT = 2**24
+"""Numbers of rows by products that the fit holds, 128 MB of them: on larger logs it is made on a sample of the decisions."""
 NUMBERS_AT_ONCE = 2**22
-"""Numbers of one piece of rows by terms while q is computed: 32 MB of them."""
+"""Numbers of one piece of rows by products while q is computed: 32 MB of them."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,47 +74,64 @@ class ResponseSurface:
     ) -> Float[NumpyArray, " rows"]:
         """(rows,) mean q of K actions at each row."""
         found, at_once = np.zeros(len(obs)), max(1, NUMBERS_AT_ONCE // len(self.mean))
+        slope = self.coefficients / self.std
+        constant = self.intercept - float(self.mean @ slope)
         for start in range(0, len(obs), at_once):
             rows = slice(start, start + at_once)
             x = standardised(self.scaling, obs[rows])
+            alone = _of_observations(x, self.terms)
+            here = constant + alone @ slope[: alone.shape[1]]
             for k in range(draws.shape[1]):
                 u = (draws[rows, k].astype(np.float64) - self.action_mean) / self.action_std
-                z = (_products(x, u, self.terms) - self.mean) / self.std
-                found[rows] += np.clip(self.intercept + z @ self.coefficients, self.low, self.high)
+                there = _of_actions(x, u, self.terms) @ slope[alone.shape[1] :]
+                found[rows] += np.clip(here + there, self.low, self.high)
         return found / draws.shape[1]
 
 
 def fit_surface(log: Dataset) -> ResponseSurface:
     """Fit the surface to the decisions of a log with continuous actions."""
     reward, scaling = log.reward.astype(np.float64), Scaling.fit(log)
-    x, action = standardised(scaling, log.observation), log.action.astype(np.float64)
+    action = log.action.astype(np.float64)
     mean, std = action.mean(0), _spread(action)
-    u, intercept, best = (action - mean) / std, float(reward.mean()), None
-    for terms in range(1, SETS + 1):
-        if terms > 1 and _count(x.shape[1], u.shape[1], terms) > MOST_TERMS:
-            break
-        z = _products(x, u, terms)
+    columns, numbers = log.observation_table.shape[1], action.shape[1]
+    tried = [terms for terms in range(1, SETS + 1) if terms == 1 or _count(columns, numbers, terms) <= MOST_TERMS]
+    rows = np.arange(len(reward))
+    if len(rows) * _count(columns, numbers, tried[-1]) > NUMBERS_OF_FIT:
+        kept = max(1, NUMBERS_OF_FIT // _count(columns, numbers, tried[-1]))
+        rows = np.sort(np.random.default_rng(0).choice(len(rows), kept, replace=False))
+    x = standardised(scaling, log.observation_table[log.observation_index[rows]])
+    u, intercept, best = (action[rows] - mean) / std, float(reward.mean()), None
+    for terms in tried:
+        z = np.concatenate([_of_observations(x, terms), _of_actions(x, u, terms)], axis=1)
         center, size = z.mean(0), _spread(z)
-        path = ridge((z - center) / size, reward - intercept)
+        path = ridge((z - center) / size, reward[rows] - intercept)
         errors = (path.left_out**2).sum(1)
         at = int(errors.argmin())
         if best is None or errors[at] < best[0]:
             best = float(errors[at]), terms, center, size, path.coefficients[at], path.left_out[at]
     assert best is not None
-    _, terms, center, size, coefficients, residual = best
+    _, terms, center, size, coefficients, left_out = best
     low, high = float(reward.min()), float(reward.max())
-    return ResponseSurface(scaling, mean, std, terms, center, size, intercept, coefficients, low, high, residual)
+    found = ResponseSurface(scaling, mean, std, terms, center, size, intercept, coefficients, low, high, left_out)
+    if len(rows) == len(reward):
+        return found
+    residual = reward - found.of_actions(log.observation, log.action)
+    residual[rows] = left_out
+    return dataclasses.replace(found, residual=residual)
 
 
-def _products(x: Float[NumpyArray, "M D"], u: Float[NumpyArray, "M A"], terms: int) -> Float[NumpyArray, "M E"]:
-    """The first `terms` sets of products, side by side."""
-    found = [x, u]
+def _of_observations(x: Float[NumpyArray, "M D"], terms: int) -> Float[NumpyArray, "M _"]:
+    """The products that no action is in."""
+    return np.concatenate([x, _pairs(x)], axis=1) if terms > 3 else x
+
+
+def _of_actions(x: Float[NumpyArray, "M D"], u: Float[NumpyArray, "M A"], terms: int) -> Float[NumpyArray, "M _"]:
+    """The products that an action is in."""
+    found = [u]
     if terms > 1:
         found.append(_pairs(u))
     if terms > 2:
         found.append((x[:, :, None] * u[:, None, :]).reshape(len(x), -1))
-    if terms > 3:
-        found.append(_pairs(x))
     return np.concatenate(found, axis=1)
 
 

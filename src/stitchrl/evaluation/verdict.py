@@ -143,7 +143,7 @@ def decide(
     wholly above its limit. NO-GO: the primary's upper end is below the margin, with (c) and (d). Otherwise CANNOT TELL.
 
     Line (e) also asks for published results that intervals of this kind hold: while `confirmation.FITTED_COVERED` is False a
-    fitted behaviour gives no GO, and over continuous actions none but an estimate of FQE does (`confirmation.uncounted`).
+    fitted behaviour gives no GO, and over continuous actions only estimates that were counted do (`confirmation.uncounted`).
 
     Args:
         gains: estimator -> gain, all of one estimand, on the same episodes.

@@ -9,6 +9,7 @@ from typing import Any
 
 from stitchrl.data.atoms import Atoms, action_atoms
 from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.clock import first_steps
 from stitchrl.evaluation.confirmation import can_confirm
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.decisions import of_decisions
@@ -75,7 +76,7 @@ class Jury:
             confidence = self.settings.confidence
             return evaluate_fits(fits, estimators, confidence=confidence, resamples=RANKING_RESAMPLES, **how)
 
-        chosen = chosen_estimators(default_estimators(fits.log, self.settings.horizon))
+        chosen = chosen_estimators(default_estimators(fits.log, self.settings.horizon, densities=self.settings.ladder))
         evaluations, everyone = evaluated(fits, chosen, confirm=False), list(candidates)
         order = self._order(evaluations)
         if self.settings.ladder:
@@ -96,7 +97,7 @@ class Jury:
 
     def _order(self, evaluations: Sequence[Evaluation]) -> list[Ranked]:
         gains = [one.gain for one in evaluations]
-        log = self.validation
+        log = first_steps(self.validation, self.settings.horizon)
         how = {
             "fitted": log.behavior_log_prob is None,
             "continuous": log.num_actions is None,

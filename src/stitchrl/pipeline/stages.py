@@ -18,8 +18,9 @@ from stitchrl.deployment.guard import Guard
 from stitchrl.errors import DataError
 from stitchrl.evaluation.action_shift import ActionShift
 from stitchrl.evaluation.agreement import Agreement
+from stitchrl.evaluation.clock import first_steps
 from stitchrl.evaluation.confirmation import can_confirm
-from stitchrl.evaluation.decisions import judged_as_decisions, of_decisions, unit_noun
+from stitchrl.evaluation.decisions import of_decisions, unit_noun
 from stitchrl.evaluation.estimator import Estimator
 from stitchrl.evaluation.evaluate import evaluate_all, evaluate_fits
 from stitchrl.evaluation.evaluation import Evaluation
@@ -47,6 +48,8 @@ from stitchrl.storage.run_directory import load_json
 __all__ = ["STAGES", "write_report"]
 
 PARTS = ("train", "validation", "test")
+OF_NETWORKS = ("fqe", "lstdq")
+"""Primary estimators whose networks disagree over continuous actions, which validation, with one network, does not see."""
 FORCED = (
     "The audit calls the log not usable, and the run went on because it was told to (`force`): numbers learned from "
     "such a log prove nothing."
@@ -118,7 +121,7 @@ def select_stage(job: Workspace) -> None:
         predicted = best.get("predicted_lower", gain["lower"])
         lower = f"a predicted lower end of {predicted:+.4f} on test{_of(job)}"
         text = f"validation gain{_over(job)} {gain['value']:+.4f}, with {lower}"
-        if job.log.num_actions is None and not judged_as_decisions(job.log, job.settings.horizon):
+        if best["estimator"] in OF_NETWORKS and job.log.num_actions is None:
             text += ", not counting the error of the model"
     job.say("select", f"{candidate['title']}: {text}")
 
@@ -143,7 +146,7 @@ def _rank(job: Workspace) -> dict[str, Any]:
             settings=job.fit_settings,
             display=display,
         )
-        usual = default_estimators(fits.log, fits.estimand.horizon, job.compared)
+        usual = default_estimators(fits.log, fits.estimand.horizon, densities=job.judges_densities)
         found = evaluated(fits, chosen_estimators(usual), confirm=False)
         evaluations = found[: len(candidates)]
         eligible = [not candidate.algorithm.caution for candidate in candidates]
@@ -175,10 +178,11 @@ def _rank(job: Workspace) -> dict[str, Any]:
 
 def _in_order(job: Workspace, evaluations: Sequence[Evaluation], eligible: Sequence[bool]) -> list[Ranked]:
     """The order of candidates, as `rank` gives it for the verdict of this run."""
+    log = first_steps(job.log, job.settings.horizon)
     how = {
-        "fitted": job.log.behavior_log_prob is None,
-        "continuous": job.log.num_actions is None,
-        "decisions": of_decisions(job.log, job.settings.horizon),
+        "fitted": log.behavior_log_prob is None,
+        "continuous": log.num_actions is None,
+        "decisions": of_decisions(log, job.settings.horizon),
     }
     return rank(
         [one.gain for one in evaluations], eligible, size=job.units_of("validation"), test_size=job.units_of("test"),

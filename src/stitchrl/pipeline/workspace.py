@@ -26,6 +26,7 @@ from stitchrl.evaluation.clock import first_steps
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.costs import check_costs, limits_of
 from stitchrl.evaluation.groups import groups_of
+from stitchrl.evaluation.policy_actions import has_density
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.evaluation.registry import DEFAULT, chosen_estimators, default_estimators
 from stitchrl.evaluation.requirements import check_size
@@ -341,7 +342,12 @@ class Workspace:
         if self.settings.estimators is not None:
             return self.settings.estimators
         horizon = self.settings.horizon
-        return default_estimators(first_steps(self.log, horizon), horizon, self.compared)
+        return default_estimators(first_steps(self.log, horizon), horizon, densities=self.judges_densities)
+
+    @property
+    def judges_densities(self) -> bool:
+        """Whether what may be selected has a density, or has rungs that do, and the baseline has one too."""
+        return self.settings.ladder and all(map(has_density, self.compared))
 
     @property
     def fit_settings(self) -> FitSettings:

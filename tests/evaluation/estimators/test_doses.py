@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import dose_worlds as dw
+import jax
 import linear_worlds as lw
 import numpy as np
 import pytest
@@ -116,6 +118,49 @@ def test_a_column_of_densities_gives_no_go() -> None:
     assert found.verdict.primary == "snips"
     assert found.verdict.decision == "CANNOT TELL"
     assert "verdicts of reward-dr alone have been counted" in found.verdict.lines[-1].seen
+
+
+class ByBrightness:
+    """Doses about the mean brightness of an image."""
+
+    def log_prob(self, obs: Any, action: Any) -> np.ndarray:
+        middle = np.asarray(obs, np.float64).mean((1, 2, 3)) / 255
+        away = np.asarray(action, np.float64) - middle[:, None]
+        return -0.5 * (away**2).sum(1) - np.log(2 * np.pi)
+
+    def sample(self, obs: Any, *, key: jax.Array) -> np.ndarray:
+        middle = np.asarray(obs, np.float64).mean((1, 2, 3)) / 255
+        return np.asarray(middle[:, None] + jax.random.normal(key, (len(middle), 2)), np.float32)
+
+
+def test_doses_by_images_are_judged_by_snips() -> None:
+    rng = np.random.default_rng(7)
+    images, action = (
+        rng.integers(256, size=(600, 6, 6, 1), dtype=np.uint8),
+        rng.normal(size=(600, 2)).astype(np.float32),
+    )
+    columns = {
+        "observation": images,
+        "action": action,
+        "reward": (action[:, 0] > 0).astype(np.float32),
+        "density": (-0.5 * (action.astype(np.float64) ** 2).sum(1) - np.log(2 * np.pi)).astype(np.float32),
+    }
+    roles = {"observation": "observation", "action": "action", "reward": "reward", "behavior_log_prob": "density"}
+    found = st.evaluate(ByBrightness(), st.read(columns, st.Schema(roles, bandit=True)))
+    assert found.verdict.primary == "snips"
+    assert "images" in found.estimates["reward-dr"].reasons[0]
+    assert found.estimates["snips"].value > 0.5
+
+
+def test_the_first_step_of_cut_episodes_and_another_baseline() -> None:
+    log, policy = dw.log(4000, 8), lw.policy(NEAR, dw.STD)
+    cut = dataclasses.replace(log, terminated=np.zeros(4000, bool), truncated=np.ones(4000, bool))
+    for found in (
+        st.evaluate(policy, cut, horizon=1),
+        st.evaluate(policy, log, baseline=lw.policy(dw.BEHAVIOR, dw.STD)),
+    ):
+        assert found.verdict.primary == "reward-dr"
+        assert found.gain["reward-dr"].healthy, found.gain["reward-dr"].reasons
 
 
 @pytest.mark.slow
