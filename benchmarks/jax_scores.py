@@ -54,11 +54,11 @@ ReBRAC: its published weights for D4RL's log of the same name, 1e-3, three layer
 
 Not the same: first weights; Adam's epsilon (1e-5 there). In TD3+BC and ReBRAC one batch serves both updates of the critics and
 that of the actor there, and each update draws its own here. ReBRAC's observations are standardised here and as they are there;
-where an episode was cut, its penalty uses the first action of the next episode there, and leaves the row out here. IQL's step sizes
-fall by a cosine over a million updates there, of which these are a part, and stay here. **Their CQL is another algorithm**, so it
-gets no verdict: ten critics of three layers, one action of each of three kinds in the penalty, the logarithm of the sum taken over
-critics too, weight 10, raw observations, an actor's step of 3e-5. Ours is CQL(H) with two critics, ten actions of each of three
-kinds, weight 5. Seconds hold compilation, and here the checkpoints between the points of a curve as well.
+where an episode was cut, its penalty uses the first action of the next episode there, and leaves the row out here. IQL's step
+sizes fall by a cosine over a million updates there, of which these are a part, and stay here. **Their CQL is another algorithm**,
+so it gets no verdict: ten critics of three layers, one action of each of three kinds in the penalty, the logarithm of the sum
+taken over critics too, weight 10, raw observations, an actor's step of 3e-5. Ours is CQL(H) with two critics, ten actions of each
+of three kinds, weight 5. Seconds hold compilation, and here the checkpoints between the points of a curve as well.
 """
 
 
@@ -189,8 +189,8 @@ def table(args: argparse.Namespace, state: State) -> list[str]:
             order = sorted(ordered, key=lambda name, column=column: -ordered[name][column])
             ranks.append(f"- {log}, {side}: {' > '.join(order)}")
     order_of = (
-        "The order of those that made all updates, best first; as published by CORL after a million updates on D4RL's logs of the "
-        "same names, with another physics:"
+        "The order of those that made all updates, best first; as published by CORL after a million updates on D4RL's logs of "
+        "the same names, with another physics:"
     )
     return [*lines, *rows, "", order_of, "", *ranks, "", "## Learning curves\n", *curves]
 
