@@ -179,6 +179,23 @@ def test_densities_above_one_are_no_fault() -> None:
     assert list(BY_NAME["propensities_impossible"](dense, Facts(dense))) == []
 
 
+@pytest.mark.parametrize("noise", [1.0, 0.5, 1e-3])
+def test_densities_in_place_of_their_logarithms_are_told_apart(noise: float) -> None:
+    """With little noise all log-densities are above 0 too, and a simple model of a bent rule falls far short of them."""
+    rng = np.random.default_rng(0)
+    seen, away = rng.normal(size=(2000, 2)), rng.normal(size=2000)
+    density = np.exp(-0.5 * away**2) / (noise * np.sqrt(2 * np.pi))
+    columns = {"seen": seen, "action": np.abs(seen[:, :1]) + noise * away[:, None], "reward": seen[:, 0]}
+    roles = {"observation": "seen", "action": "action", "reward": "reward", "behavior_log_prob": "density"}
+
+    def found(numbers: np.ndarray) -> bool:
+        log = st.read(columns | {"density": numbers}, st.Schema(roles, bandit=True))
+        return "propensities-uncalibrated" in {finding.code for finding in st.audit(log).findings}
+
+    assert not found(np.log(density))
+    assert found(density)
+
+
 def test_declared_bounds_are_enforced() -> None:
     log = corpus.clean_logs()["control"]
 

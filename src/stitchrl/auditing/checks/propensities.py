@@ -33,6 +33,13 @@ ROUNDING = 1e-5
 """A log-probability may exceed 0 by this much."""
 SMALL = 1e-4
 """A row with this propensity weighs as much as ten thousand rows with a propensity near 1."""
+ENOUGH_ROWS = 500
+"""Fewer rows of the sample say too little about a simple model of the actions."""
+FITS_BETTER_BY = 0.5
+"""Nats by which logarithms of the logged numbers must fit the actions better than the numbers do."""
+LEAST_SPREAD = 0.3
+"""The least standard deviation of log-densities: that of a normal with one number is .71. Where all log-densities are above 0, as
+those of a policy with little noise, their own logarithms vary less."""
 BEATEN_BY = 0.05
 """Nats per row by which a simple model must beat the logged probabilities before it matters."""
 
@@ -106,14 +113,37 @@ def propensities_uncalibrated(log: Dataset, facts: Facts) -> Iterator[Finding]:
 
     With the probabilities of all actions, the count of an action is compared with the sum of its probabilities. With the
     probability of the taken action only, the sum of 1 / probability over the rows that took an action is expected to be at
-    most the number of rows (Horvitz and Thompson 1952), and equal to it where the action is always possible.
+    most the number of rows (Horvitz and Thompson 1952), and equal to it where the action is always possible. Densities of
+    continuous actions are compared with a simple model's, to see whether they are logarithms.
     """
     if log.num_actions is None:
-        return
-    if log.behavior_probs is not None:
+        yield from _not_logarithms(log, facts)
+    elif log.behavior_probs is not None:
         yield from _counts_differ(log, facts)
     elif log.behavior_log_prob is not None:
         yield from _weights_too_large(log, facts)
+
+
+def _not_logarithms(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """Densities that stand where their logarithms are expected: all are above 0, and their logarithms fit the actions."""
+    if log.behavior_log_prob is None or len(facts.sample) < ENOUGH_ROWS:
+        return
+    logged = log.behavior_log_prob[facts.sample.rows].astype(np.float64)
+    if not (np.isfinite(logged) & (logged > 0)).all():
+        return
+    model = float(_normal_model(log, facts).mean())
+    as_density = float(np.log(logged).mean())
+    varies = float(np.log(logged).std()) >= LEAST_SPREAD
+    if varies and abs(as_density - model) + FITS_BETTER_BY < abs(float(logged.mean()) - model):
+        yield Finding(
+            "propensities-uncalibrated",
+            "error",
+            "behavior_log_prob",
+            f"all numbers are above 0, and average {logged.mean():.3g}; their logarithms average {as_density:.3g}, where a "
+            f"simple model of the actions has a mean log-density of {model:.3g}",
+            "logarithms of densities",
+            "These seem to be the densities themselves: log their natural logarithms.",
+        )
 
 
 def _counts_differ(log: Dataset, facts: Facts) -> Iterator[Finding]:
@@ -184,7 +214,7 @@ def propensities_beaten(log: Dataset, facts: Facts) -> Iterator[Finding]:
     (action shares in each region; for continuous actions, a normal about a ridge regression) is fitted to half of the
     episodes and tested on the other half.
     """
-    if log.behavior_log_prob is None or len(facts.sample) < 500:
+    if log.behavior_log_prob is None or len(facts.sample) < ENOUGH_ROWS:
         return
     sample = facts.sample
     logged = log.behavior_log_prob[sample.rows].astype(np.float64)
