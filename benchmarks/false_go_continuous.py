@@ -250,8 +250,8 @@ def what_refuses(records: list[dict[str, Any]]) -> str:
     by_health = sum("c" in verdict["failed"] for verdict in refused)
     return (
         f"Of {len(better)} verdicts on truly better policies the lower end lies above 0 in {len(shown)}, and "
-        f"{len(shown) - len(refused)} of these are GO. Checks of health refuse {by_health} of the other {len(refused)}: of "
-        f"{len(told)} that tell which, {', '.join(named)}. `influence` fails where one episode holds more than 10% of the "
+        f"{len(shown) - len(refused)} of these are GO. Health checks refuse {by_health} of the other {len(refused)}, of which one "
+        f"may fail several: {', '.join(named)}. `influence` fails where one episode holds more than 10% of the "
         "variance of the estimate, in which that of its models is counted "
         "([0052](../../docs/decisions/0052-influence-in-the-whole-variance.md))."
     )
@@ -307,16 +307,13 @@ def how_far(records: list[dict[str, Any]]) -> str:
     false, fits = [fit for fit, one in healthy if one["decision"] == "GO"], {fit for fit, _ in healthy}
     if not fits:
         return f"None of {len(at_zero)} verdicts at a gain of 0 is healthy."
-    most, of_fits = (
-        stats.beta.ppf(0.95, count + 1, total - count)
-        for count, total in ((len(false), len(healthy)), (len(set(false)), len(fits)))
-    )
+    most = stats.beta.ppf(0.95, len(false) + 1, len(healthy) - len(false))
     shown = [one for _, one in at_zero if one["gain"] and one["gain"][1] is not None and one["gain"][1] > 0]
     unhealthy = sum(not one["gain"][3] for one in shown)
     return (
         f"{len(healthy)} of {len(at_zero)} verdicts at a gain of 0 are healthy, of {len(fits)} fits; {len(false)} of them "
-        f"{'is' if len(false) == 1 else 'are'} GO: at most {most:.1%} (95%), were they independent, and in at most {of_fits:.1%} "
-        f"of fits. The lower end lies above 0 in {len(shown)} of the {len(at_zero)}, and health refuses {unhealthy} of these."
+        f"{'is' if len(false) == 1 else 'are'} GO, from {len(set(false))} of the fits: at most {most:.1%} (95%), were they "
+        f"independent. The lower end lies above 0 in {len(shown)} of the {len(at_zero)}, and health refuses {unhealthy} of these."
     )
 
 

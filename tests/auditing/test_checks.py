@@ -196,6 +196,18 @@ def test_densities_in_place_of_their_logarithms_are_told_apart(noise: float) -> 
     assert found(density)
 
 
+def test_log_densities_with_the_wrong_sign_are_told_from_densities() -> None:
+    rng = np.random.default_rng(1)
+    away = rng.normal(size=2000)
+    columns = {"seen": rng.normal(size=(2000, 2)), "action": away[:, None], "reward": away}
+    columns["density"] = 0.5 * away**2 + 0.5 * np.log(2 * np.pi)
+    roles = {"observation": "seen", "action": "action", "reward": "reward", "behavior_log_prob": "density"}
+    findings = st.audit(st.read(columns, st.Schema(roles, bandit=True))).findings
+    assert [one.action for one in findings if one.code == "propensities-uncalibrated"] == [
+        "The sign seems to be wrong."
+    ]
+
+
 def test_declared_bounds_are_enforced() -> None:
     log = corpus.clean_logs()["control"]
 

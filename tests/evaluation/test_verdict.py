@@ -45,7 +45,8 @@ def test_a_verdict_says_which_steps_it_is_about(horizon: int, words: str) -> Non
     of_first = dataclasses.replace(gain(0.01, 0.03), estimand=Estimand(1.0, horizon))
     verdict = decide({"fqe": of_first}, audit_verdict="usable")
     assert verdict.lines[0].seen == f"fqe +0.0200 [+0.0100, +0.0300] in {words}"
-    assert verdict.caveats[0] == f"Only {words} of an episode count: what comes after them is not judged."
+    counts, them = ("counts", "it") if horizon == 1 else ("count", "them")
+    assert verdict.caveats[0] == f"Only {words} of an episode {counts}: what comes after {them} is not judged."
 
 
 @pytest.mark.parametrize(

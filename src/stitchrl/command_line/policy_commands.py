@@ -171,7 +171,7 @@ def evaluate(
     if json:
         print_json(found.to_dict())
     else:
-        print(found.verdict.headline if quiet else found)
+        print(f"{found.verdict.decision}: {found.verdict.headline}" if quiet else found)
     if gate:
         raise typer.Exit(EXIT_BY_DECISION[found.verdict.decision])
 

@@ -45,8 +45,8 @@ COUNTED_WHERE = (
 )
 """What a GO over continuous actions does not cover."""
 COUNTED_WHERE_OF_DECISIONS = (
-    "How often GO is wrong on single decisions with continuous actions was counted in two simulated worlds "
-    "(benchmarks/results/false_go_doses.md)."
+    "How often GO is wrong on single decisions with continuous actions was counted in two simulated worlds, for fixed policies "
+    "and not for ones that were learned (benchmarks/results/false_go_doses.md)."
 )
 """What a GO on a dose or a price does not cover."""
 RECORDED = "Propensities that the acting policy itself recorded leave no room for a hidden cause."

@@ -304,7 +304,11 @@ def _caveats(confirmation: Confirmation | None, horizon: int | None) -> tuple[st
     ]
     if horizon is not None:
         steps = first_steps_in_words(horizon)
-        notes.insert(0, f"Only {steps} of an episode count: what comes after them is not judged.")
+        one = horizon == 1
+        notes.insert(
+            0,
+            f"Only {steps} of an episode count{'s' if one else ''}: what comes after {'it' if one else 'them'} is not judged.",
+        )
     notes.extend(_hidden_cause(confirmation))
     if confirmation is not None and confirmation.fitted:
         what = f" ({confirmation.model})" if confirmation.model else ""

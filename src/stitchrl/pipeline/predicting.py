@@ -139,6 +139,14 @@ def predict_log(
     return Predictions(str(out), asked.rows, asked.outside, asked.without_action, asked.notes)
 
 
+def _judged_as_drawn(policy: Bundle) -> bool:
+    """Whether a verdict was given, and on a policy whose actions are drawn."""
+    known = policy.provenance
+    judged = (known.get("verdict") or {}).get("decision") in ("GO", "NO-GO", "CANNOT TELL")
+    drawn = policy.has_density if not policy.discrete else known.get("acts") == "as trained" or bool(known.get("rung"))
+    return judged and drawn
+
+
 class _Asking:
     """A bundle that is asked about a log block by block, and what was counted on the way."""
 
@@ -179,6 +187,10 @@ class _Asking:
                 )
             self.mask = ()
             notes.append("The log has no action mask, which the policy's had: every action counts as allowed.")
+        if seed is None and _judged_as_drawn(policy):
+            notes.append(
+                "The verdict is about actions that are drawn from the policy, and these are its preferred ones: `--sample` draws."
+            )
         self.notes = (*log.notes, *notes)
         rules = (own or policy.schema).file_rules
         self.decimal = rules.decimal or log.settled.get("decimal", ".")

@@ -107,7 +107,7 @@ def _split(job: Workspace) -> dict[str, Any]:
 def train_stage(job: Workspace) -> None:
     """checkpoints/LABEL/: every seed of a candidate in one program, resumable."""
     trained = ", ".join(f"{label} x {len(run.seeds)}" for label, run in job.runs.items())
-    job.say("train", " ".join(filter(None, [f"{len(job.candidates)} candidates: {trained}", job.why_candidates])))
+    job.say("train", ". ".join(filter(None, [f"{len(job.candidates)} candidates: {trained}", job.why_candidates])))
 
 
 def select_stage(job: Workspace) -> None:

@@ -125,24 +125,33 @@ def propensities_uncalibrated(log: Dataset, facts: Facts) -> Iterator[Finding]:
 
 
 def _not_logarithms(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """Densities that stand where their logarithms are expected: all are above 0, and their logarithms fit the actions."""
+    """Densities, or logarithms with the wrong sign, where logarithms are expected: all are above 0, and fit the actions when they
+    are read so."""
     if log.behavior_log_prob is None or len(facts.sample) < ENOUGH_ROWS:
         return
     logged = log.behavior_log_prob[facts.sample.rows].astype(np.float64)
     if not (np.isfinite(logged) & (logged > 0)).all():
         return
-    model = float(_normal_model(log, facts).mean())
-    as_density = float(np.log(logged).mean())
+    model, mean, as_density = (
+        float(_normal_model(log, facts).mean()),
+        float(logged.mean()),
+        float(np.log(logged).mean()),
+    )
+    readings = {
+        -mean: ("with the other sign they", "The sign seems to be wrong."),
+        as_density: ("their logarithms", "These seem to be the densities themselves: log their natural logarithms."),
+    }
+    best = min(readings, key=lambda read: abs(read - model))
     varies = float(np.log(logged).std()) >= LEAST_SPREAD
-    if varies and abs(as_density - model) + FITS_BETTER_BY < abs(float(logged.mean()) - model):
+    if varies and abs(best - model) + FITS_BETTER_BY < abs(mean - model):
         yield Finding(
             "propensities-uncalibrated",
             "error",
             "behavior_log_prob",
-            f"all numbers are above 0, and average {logged.mean():.3g}; their logarithms average {as_density:.3g}, where a "
-            f"simple model of the actions has a mean log-density of {model:.3g}",
+            f"all numbers are above 0, and average {mean:.3g}; {readings[best][0]} average {best:.3g}, where a simple model of "
+            f"the actions has a mean log-density of {model:.3g}",
             "logarithms of densities",
-            "These seem to be the densities themselves: log their natural logarithms.",
+            readings[best][1],
         )
 
 
