@@ -250,8 +250,8 @@ def what_refuses(records: list[dict[str, Any]]) -> str:
     by_health = sum("c" in verdict["failed"] for verdict in refused)
     return (
         f"Of {len(better)} verdicts on truly better policies the lower end lies above 0 in {len(shown)}, and "
-        f"{len(shown) - len(refused)} of these are GO. Health checks refuse {by_health} of the other {len(refused)}, of which one "
-        f"may fail several: {', '.join(named)}. `influence` fails where one episode holds more than 10% of the "
+        f"{len(shown) - len(refused)} of these are GO. Health checks refuse {by_health} of the other {len(refused)}, and "
+        f"a verdict may fail several: {', '.join(named)}. `influence` fails where one episode holds more than 10% of the "
         "variance of the estimate, in which that of its models is counted "
         "([0052](../../docs/decisions/0052-influence-in-the-whole-variance.md))."
     )

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from bundles import COLUMNS, LOG, SCHEMA, continuous, discrete
 from commands import Command, command_runner
 
 import stitchrl as st
-from stitchrl.deployment.bundle import save_bundle
+from stitchrl.deployment.bundle import Bundle, save_bundle
 from stitchrl.errors import DataError
 from stitchrl.pipeline.predicting import predict_log
 from stitchrl.reading.sources import source
@@ -66,6 +67,28 @@ def test_every_row_gets_its_action_and_probability(
     assert set(found["acted"].to_pylist()) == {"policy"}
     assert found["guard_outside"].to_pylist() == [False] * 12
     assert found["guard_columns"].null_count == 12
+
+
+@pytest.mark.parametrize("kind", [discrete, continuous])
+def test_preferred_actions_of_a_policy_that_was_judged_by_drawn_ones_are_named(
+    tmp_path: Path, command: Command, kind: Callable[[], Bundle]
+) -> None:
+    told = "The verdict is about actions that are drawn from the policy"
+    for decision, acts, options, said in (
+        ("GO", "as trained", (), True),
+        ("GO", "as trained", ("--sample",), False),
+        ("GO", "greedy", (), kind is continuous),  # it has a density, which no greedy policy has
+        ("NOT JUDGED", "as trained", (), False),
+    ):
+        known = kind().provenance | {"verdict": {"decision": decision}, "acts": acts}
+        folder = tmp_path / f"{decision}-{acts}"
+        if not folder.exists():
+            save_bundle(folder, dataclasses.replace(kind(), provenance=known))
+        done = command(
+            "predict", folder, write(tmp_path), "--out", tmp_path / f"{len(options)}-{folder.name}.csv", *options
+        )
+        assert done.status == 0, done.err
+        assert (told in done.out + done.err) is said
 
 
 def test_rows_that_the_guard_refuses_are_marked_and_have_no_action(
