@@ -57,6 +57,10 @@ LARGEST_LOG_WEIGHT = 300.0
 """Largest logarithm of a weight; larger ones are set to it, which can only lower a bound."""
 
 
+FITTED = "the fitted behaviour model is right"
+"""What a bound assumes where propensities were not logged."""
+
+
 @dataclasses.dataclass(frozen=True)
 class LowerBound:
     """A number that the true one lies above, with a one-sided confidence.
@@ -106,11 +110,16 @@ class LowerBound:
         if not self.says_something:
             return f"By the weights alone nothing is known about the {whose}: its lower bound is the least possible."
         weighed = (
-            "each reward of" if self.weights == "decisions" else "all" if self.noun == "decision" else "the whole of"
+            "each reward of " if self.weights == "decisions" else "" if self.noun == "decision" else "the whole of "
+        )
+        alone = (
+            "By weights from a fitted behaviour, if it is right,"
+            if FITTED in self.assumptions
+            else "By the weights alone,"
         )
         return (
-            f"By the weights alone, with no model of the value, the {whose} is at least {self.lower:{form}} with "
-            f"{self.confidence:.0%} one-sided confidence ({TITLES[self.method]}, weighing {weighed} {self.episodes:,} "
+            f"{alone} with no model of the value, the {whose} is at least {self.lower:{form}} with "
+            f"{self.confidence:.0%} one-sided confidence ({TITLES[self.method]}, weighing {weighed}{self.episodes:,} "
             f"{self.noun}s)."
         )
 
@@ -154,7 +163,7 @@ def lower_bounds(case: Case, *, confidence: float = 0.95, seed: int = 0) -> tupl
     per_decision = f"no reward is below {min(float(case.log.reward.min()), 0.0):g}, the least that was logged"
     shared = [
         "no unmeasured confounding",
-        "the fitted behaviour model is right" if case.behavior.fitted else "the logged propensities are right",
+        FITTED if case.behavior.fitted else "the logged propensities are right",
         f"{case.units.noun}s are independent",
     ]
     choosing = np.zeros(case.units.count, bool)
