@@ -62,14 +62,15 @@ Random policy, mean return of {random_episodes} episodes: {random}.
 
 Same on both sides: transitions, batch 256, two hidden layers of 256, Adam, gamma 0.99, targets moved by 0.005,
 standardised observations, raw rewards, updates, and the reset seeds of the episodes. IQL: expectile 0.7, inverse
-temperature 3, 3e-4, no decay. TD3+BC: weight 2.5, 3e-4. BC: 3e-4. AWAC: inverse temperature 1, 3e-4. ReBRAC: both weights 0.01,
-1e-3, no layer normalisation. CQL: weight 5, actor 1e-4, critics 3e-4, 10 samples from each of three distributions, no Lagrange
-term. BCQ: 10 candidates in targets and in acting, 3e-4. BEAR: 1e-3, 10 candidates, 5 actions in the discrepancy, no warm start.
+temperature 3, 3e-4, no decay. TD3+BC: weight 2.5, 3e-4. BC: 3e-4. AWAC: 3e-4. ReBRAC: both weights 0.01, 1e-3, no layer
+normalisation. CQL: weight 5, actor 1e-4, critics 3e-4, 10 samples from each of three distributions, no Lagrange term. BCQ: 10
+candidates in targets and in acting, 3e-4. BEAR: 1e-3, 10 candidates, 5 actions in the discrepancy, no warm start.
 
 Not the same: first weights (here as each paper's official code: orthogonal for IQL, PyTorch's uniform for TD3+BC; BC and
 CQL orthogonal; PyTorch's uniform for all there); BC is a Gaussian likelihood here and a
 deterministic network with squared error there (the modes are compared); CQL's target takes a sampled action here, as
-its official code, and the mean action there; in AWAC and BEAR what each side has made of the paper's text.
+its official code, and the mean action there; in BEAR what each side has made of the paper's text. AWAC is as shipped here,
+with an inverse temperature of 3 and weights capped at 100; there rows weigh by a softmax over the batch with lambda 1.
 
 Few updates, few seeds: a check that both learn alike, not what either can reach. "2 SE, seeds" is two standard errors
 of the difference from the spread of the seeds' means. "2 SE, seeds and
