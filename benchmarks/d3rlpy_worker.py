@@ -201,6 +201,8 @@ def score(job: dict[str, Any]) -> dict[str, Any]:
     algo = create(job, scaler=scaler)
     start = time.perf_counter()
     algo.build_with_dataset(dataset)
+    if job["algorithm"] == "AWAC":
+        without_entropy(algo)
     for _ in range(job["updates"]):
         algo.update(dataset.sample_transition_batch(job.get("batch", 256)))
     seconds = time.perf_counter() - start
@@ -209,6 +211,15 @@ def score(job: dict[str, Any]) -> dict[str, Any]:
     else:
         found = {"returns": play(lambda obs: algo.predict(as_seen(obs)), job["environment"], job["episode_seeds"])}
     return found | {"seconds": seconds, "transitions": [transitions, dataset.transition_count]}
+
+
+def without_entropy(algo: Any) -> None:
+    """Take the entropy bonus out of the targets of AWAC's critics, of which its paper knows nothing.
+
+    d3rlpy 2.8.1 inherits these targets from SAC, with a logarithm of the temperature that is fixed at 0: a temperature of 1.
+    """
+    with torch.no_grad():
+        d3rlpy.models.torch.get_parameter(algo.impl.modules.log_temp).fill_(-100.0)
 
 
 def main() -> None:
