@@ -423,12 +423,12 @@ def main() -> None:
             print(rewards, episodes, number, f"{time.monotonic() - began:.0f} s", summary(own, names), flush=True)
     alone = all(isinstance(WORLDS[name], Decisions) for name in args.rewards)
     told = [one for one in state.records if one.get("rewards", "quadratic") in args.rewards]
+    unit, noun = ("a reward", "decisions") if alone else ("an episode's discounted return", "episodes")
     lines = [
         f"# False GO, and GO when it is due, {'on doses' if alone else 'over continuous actions'}\n",
         describe(f"python benchmarks/false_go_continuous.py {' '.join(sys.argv[1:])}".strip()),
         "",
-        "Gains are in standard deviations of an episode's discounted return. *Wanted*: at a gain of 0, GO in at most 2.5% of "
-        "logs.",
+        f"Gains are in standard deviations of {unit}. *Wanted*: at a gain of 0, GO in at most 2.5% of logs.",
         "",
         *(_of_decisions() if alone else _of_episodes()),
         "",
@@ -442,7 +442,7 @@ def main() -> None:
             count = len({one["fit"] for one in own})
             lines += [
                 "",
-                f"## {TITLES[rewards]}, {episodes:,} episodes, {count} fit{'s' if count > 1 else ''}",
+                f"## {TITLES[rewards]}, {episodes:,} {noun}, {count} fit{'s' if count > 1 else ''}",
                 "",
                 f"{summary(own, names)}. One standard deviation is {spread:.3g}. {how_far(own)} "
                 f"{how_well(own, list(names.values()))} {how_shared(own, names)}",

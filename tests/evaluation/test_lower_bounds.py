@@ -15,10 +15,24 @@ import stitchrl as st
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.attainable import attainable_range
 from stitchrl.evaluation.contributions import Episodes, Estimand
+from stitchrl.evaluation.estimator import FITTED_IS_RIGHT
 from stitchrl.evaluation.lower_bounds import METHODS, LowerBound, bound_of, bounds_of, numbers_of
 from stitchrl.evaluation.units import Units
 
 WORLD = BanditWorld()
+
+
+@pytest.mark.parametrize(
+    ("assumed", "begins"),
+    [
+        ("the logged propensities are right", "By the weights alone,"),
+        (FITTED_IS_RIGHT, "By weights from a fitted behaviour,"),
+    ],
+)
+def test_a_bound_says_whether_its_weights_rest_on_a_fitted_behaviour(assumed: str, begins: str) -> None:
+    bound = LowerBound("gain", "bernstein", "episodes", 0.1, 0.95, 3.0, 1200, -1.0, (assumed,), noun="decision")
+    assert bound.sentence.startswith(begins)
+    assert "weighing 1,200 decisions" in bound.sentence
 
 
 def found_on(

@@ -137,7 +137,7 @@ def check_calibration(test: JointTest, *, fitted: bool, densities: bool = False)
     else:
         wrong = "the logged propensities are not those of the logged actions"
         if densities:
-            wrong += ", or the log holds too few of the actions that the policy prefers to tell"
+            wrong += ", or too few of the actions that the policy prefers were logged to tell"
         whose = "the fitted behaviour is wrong" if fitted else wrong
         sentence = f"{seen}, more than chance explains (p = {test.p_value:.1g}): {whose}."
     return Check("calibration", test.size, CALIBRATION_SLACK, passed, sentence)

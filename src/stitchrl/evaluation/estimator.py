@@ -53,6 +53,7 @@ from stitchrl.evaluation.weights import ByWeight, Weights, behavior_gradient, cu
 from stitchrl.types import NumpyArray
 
 __all__ = [
+    "FITTED_IS_RIGHT",
     "Case",
     "Draft",
     "Estimator",
@@ -64,6 +65,9 @@ __all__ = [
     "shared_assumptions",
     "weighted",
 ]
+
+FITTED_IS_RIGHT = "the fitted behaviour model is right"
+"""What is assumed where propensities were not logged."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -305,7 +309,7 @@ def shared_assumptions(case: Case) -> tuple[str, ...]:
     """What every estimate from logged actions assumes."""
     found = ["no unmeasured confounding", "every action of the policy has been tried in like states"]
     if case.behavior.fitted:
-        found.append("the fitted behaviour model is right")
+        found.append(FITTED_IS_RIGHT)
     if case.log.group is not None:
         found.append(f"the {case.units.count:,} groups are independent")
     cut = int((~case.episodes.terminated).sum())

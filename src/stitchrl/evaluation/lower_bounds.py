@@ -36,7 +36,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from stitchrl.evaluation.contributions import Episodes, Estimand
-from stitchrl.evaluation.estimator import Case
+from stitchrl.evaluation.estimator import FITTED_IS_RIGHT, Case
 from stitchrl.evaluation.units import Units
 from stitchrl.types import NumpyArray
 
@@ -55,10 +55,6 @@ CLIPS = 60
 """Clips that are compared."""
 LARGEST_LOG_WEIGHT = 300.0
 """Largest logarithm of a weight; larger ones are set to it, which can only lower a bound."""
-
-
-FITTED = "the fitted behaviour model is right"
-"""What a bound assumes where propensities were not logged."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +110,7 @@ class LowerBound:
         )
         alone = (
             "By weights from a fitted behaviour, if it is right,"
-            if FITTED in self.assumptions
+            if FITTED_IS_RIGHT in self.assumptions
             else "By the weights alone,"
         )
         return (
@@ -163,7 +159,7 @@ def lower_bounds(case: Case, *, confidence: float = 0.95, seed: int = 0) -> tupl
     per_decision = f"no reward is below {min(float(case.log.reward.min()), 0.0):g}, the least that was logged"
     shared = [
         "no unmeasured confounding",
-        FITTED if case.behavior.fitted else "the logged propensities are right",
+        FITTED_IS_RIGHT if case.behavior.fitted else "the logged propensities are right",
         f"{case.units.noun}s are independent",
     ]
     choosing = np.zeros(case.units.count, bool)

@@ -143,7 +143,7 @@ def _judged_as_drawn(policy: Bundle) -> bool:
     """Whether a verdict was given, and on a policy whose actions are drawn."""
     known = policy.provenance
     judged = (known.get("verdict") or {}).get("decision") in ("GO", "NO-GO", "CANNOT TELL")
-    drawn = policy.has_density if not policy.discrete else known.get("acts") == "as trained" or bool(known.get("rung"))
+    drawn = known.get("acts") == "as trained" if policy.discrete else policy.has_density
     return judged and drawn
 
 
